@@ -22,7 +22,7 @@ from steering.engine.api import (
     SamplingParams,
     TokenEvent,
 )
-from steering.engine.capabilities import check_position
+from steering.engine.capabilities import reading_passes
 from steering.engine.prompts import check_layers, check_task
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.injection.readings import MonitoredAnswer, stops
@@ -102,7 +102,7 @@ class ScriptedEngine:
     ) -> tuple[Capture, ...]:
         """See Engine.capture. Residuals are noise of the text plus or minus the planted direction."""
         check_layers(spec, self.info.layer_count)
-        check_position(self, spec.position)
+        reading_passes(self, spec.position)
         found = []
         for done, prompt in enumerate(prompts, start=1):
             with self._counted("_running"):

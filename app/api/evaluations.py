@@ -28,6 +28,7 @@ from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral, load_report_prompts
 from steering.concepts.measured import measurement_of
 from steering.engine.api import Engine, Prompt, SamplingParams
+from steering.engine.capabilities import reading_passes
 from steering.engine.prompts import check_context
 from steering.errors import DoseExceeded, InvalidRequest, NotNewest, UnsupportedParameter, VectorNotFound
 from steering.lab import calibration as calibrating
@@ -414,7 +415,8 @@ async def _prepare_transfer(context: Context, body: TransferRequest) -> Prepared
     carrying.check_transfer(request, context.engine)
     await _check_numbers(context.engine, settings, request, request.to_layer)
     measured = await _effect_request(context, body)
-    texts = (*request.pairs.positive, *request.pairs.negative, *request.anchors)
+    passes = reading_passes(context.engine, request.position)
+    texts = (*(*request.pairs.positive, *request.pairs.negative) * passes, *request.anchors)
     if measured is None:
         tokens = await context.answer_tokens(None, 0, 0, reads=texts)
     else:

@@ -24,7 +24,7 @@ from app.core.answers import ACTIVATION_BYTES, SCORE_BYTES, FileStream, damage_w
 from app.core.requests import BINARY, ApiRoute, UploadRoute, accepts_json, needs
 from steering.concepts.loader import load_neutral_texts
 from steering.engine.api import CapturePrompt, Prompt
-from steering.engine.capabilities import unembedding_of
+from steering.engine.capabilities import reading_passes, unembedding_of
 from steering.engine.prompts import check_context, encode_steered
 from steering.errors import InvalidRequest, LimitExceeded, NotFound, SteeringError, StoreCorrupt, VectorNotFound, within
 from steering.lab import dictionaries as features
@@ -36,7 +36,7 @@ from steering.plan.types import SteeringPlan
 from steering.registry import unknown_name
 from steering.schemas import latent_space as space
 from steering.schemas import reading as schemas
-from steering.schemas.messages import ConversationFields, SpanPosition
+from steering.schemas.messages import ConversationFields, position_as_json
 from steering.schemas.steering import by_layer
 from steering.schemas.vectors import VectorAnswer
 from steering.threads import run_in_thread
@@ -111,6 +111,7 @@ async def latent_space(body: space.LatentSpaceRequest, context: AdmittedDep) -> 
     texts = tuple(map(pair_text, body.texts))
     tokens = sum(map(len, await encode_prompts(engine, texts, "texts")))
     numbers = len(texts) * (layers + 1)
+    tokens *= reading_passes(engine, body.position)
     context.charge(tokens, numbers * (engine.info.d_model * ACTIVATION_BYTES + SCORE_BYTES))
     found = await maps.latent_space(engine, body, texts, vectors)
     return await json_in_thread(lambda: found)
@@ -164,6 +165,7 @@ async def activations(body: schemas.ActivationsRequest, request: Request, contex
             f"{numbers} numbers in JSON; at most {MAX_JSON_NUMBERS}. Ask for a file: Accept: application/octet-stream",
             param="layers",
         )
+    tokens *= reading_passes(engine, body.position)
     context.charge(tokens, numbers * (ACTIVATION_BYTES + (SCORE_BYTES if as_json else 0)))
     found = await capturing.activations(engine, prompts, layers, body.position, plan, body.hook, body.head)
     await run_in_thread(capturing.check_range, found, body.dtype)
@@ -182,12 +184,11 @@ async def activations(body: schemas.ActivationsRequest, request: Request, contex
 
     if as_json:
         return await json_in_thread(as_answer)
+    position = position_as_json(body.position)
     metadata = {
         "model": info.name,
         "model_fingerprint": info.fingerprint,
-        "position": body.position.model_dump_json(exclude_defaults=True)
-        if isinstance(body.position, SpanPosition)
-        else str(body.position),
+        "position": position if isinstance(position, str) else json.dumps(position, separators=(",", ":")),
         "hook": body.hook if body.head is None else f"{body.hook}, head {body.head}",
         "steering": json.dumps(steering.model_dump(mode="json")),
     }
@@ -363,7 +364,7 @@ async def clusters(body: space.ClustersRequest, context: AdmittedDep) -> Respons
     layer = count // 2 if body.layer is None else layer_index(body.layer, count, param="layer")
     vectors, warnings = await library_vectors(context)
     texts = tuple(map(pair_text, body.texts))
-    tokens = sum(map(len, await encode_prompts(engine, texts, "texts")))
+    tokens = sum(map(len, await encode_prompts(engine, texts, "texts"))) * reading_passes(engine, body.position)
     context.charge(tokens, len(texts) * (engine.info.d_model * ACTIVATION_BYTES * COPIES + SCORE_BYTES))
     found = await maps.clusters(engine, body, texts, layer, vectors)
     return await json_in_thread(lambda: found.model_copy(update={"warnings": [*warnings, *found.warnings]}))

@@ -23,7 +23,7 @@ from steering.cards import MapForm, Recommended
 from steering.concepts import CONCEPTS, ConceptEntry
 from steering.concepts.described import ASSISTANT, described
 from steering.engine.api import TrainingSettings
-from steering.engine.capabilities import check_position
+from steering.engine.capabilities import reading_passes
 from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, StoreCorrupt, VectorNotFound
 from steering.extraction.card import layers_in_window
@@ -392,8 +392,7 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Prepare
     training = None if body.training is None else TrainingSettings(**body.training.model_dump(exclude_none=True))
     card_max = body.card_position is not None
     check_method(context.engine, body.method, training, paired=body.positive is None, card_max=card_max)
-    if body.position is not None:
-        check_position(context.engine, body.position)
+    passes = reading_passes(context.engine, body.position or "last") + card_max
     layer_indices(body.layers, context.engine.info.layer_count)
     for param in ("pairs", "positive", "negative"):
         check_limit(len(getattr(body, param) or ()), context.settings.max_pairs, "texts", param)
@@ -403,8 +402,8 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Prepare
         description.check(context.engine)
         _check_read(context, body, description.answers)
         more = await _training_tokens(context, body, training, description)
-        # each answer is written, and read once or twice
-        answers = description.answers * (3 if card_max else 2)
+        # each answer is written, and read in so many passes
+        answers = description.answers * (1 + passes)
         tokens = await context.answer_tokens(None, answers, WRITING.max_tokens, more=more)
     else:
         if body.positive is None or body.negative is None:
@@ -421,7 +420,7 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Prepare
         source = _workflow_request(context, body, pairs)
         await _check_longest(context, source)
         more = await _training_tokens(context, body, training, pairs)
-        reads = (*pairs.positive, *pairs.negative) * (2 if card_max else 1)
+        reads = (*pairs.positive, *pairs.negative) * passes
         tokens = await context.answer_tokens(None, 0, 0, reads, more=more)
 
     async def run(progress: Progress) -> dict[str, Any]:

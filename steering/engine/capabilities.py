@@ -109,11 +109,14 @@ def reads_attention(engine: Engine) -> bool:
     return getattr(engine, "reads_attention", False)
 
 
-def check_position(engine: Engine, position: Position) -> None:
-    """Raises UnsupportedParameter for the token that attends to a phrase, where the attention of the model cannot be read."""
-    if isinstance(position, SpanPosition) and position.read == "attending":
-        what = f"read the attention of {engine.info.architecture}, which the token that attends to a span needs"
-        _require(engine, reads_attention(engine), what, "position")
+def reading_passes(engine: Engine, position: Position) -> int:
+    """Returns how many passes read a text at a position: two for the token that attends to a phrase. Raises UnsupportedParameter where
+    the attention of the model cannot be read."""
+    if not (isinstance(position, SpanPosition) and position.read == "attending"):
+        return 1
+    what = f"read the attention of {engine.info.architecture}, which the token that attends to a span needs"
+    _require(engine, reads_attention(engine), what, "position")
+    return 2
 
 
 def unembedding_of(engine: Engine) -> SupportsUnembed:

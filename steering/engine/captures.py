@@ -11,6 +11,7 @@ from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Tokenizer
 from steering.engine.prompts import MAX_TEXT_TOKENS, check_capture
 from steering.errors import InvalidRequest, LimitExceeded, NonfiniteActivations
 from steering.injection.rows import CaptureState, SteeredRow
+from steering.model.hook_points import layer_of
 from steering.model.prompt import ModelTokenizer
 from steering.pairs import ChatMessage
 from steering.schemas.messages import SpanPosition
@@ -28,11 +29,11 @@ def begin(
     if isinstance(position, SpanPosition):
         window = _span(position.span, ids, index, tokenizer)
         if position.read == "attending":
-            phrase, window = window, (window[1], len(ids))
+            phrase, window = window if spec.layers else None, (window[1], len(ids))
             _check_attending(position.span, window, index)
     else:
         window = _window(position, prompt, len(ids), tokenizer)
-    reduce = position != "all" and phrase is None
+    reduce = position != "all"
     if reduce and window[0] >= window[1]:
         raise InvalidRequest(f"position {position!r} has no token of the text to read", param="position")
     return CaptureState(index, spec.layers, window, prompt.first, reduce, spec.logits, spec.embeddings, phrase)
@@ -90,9 +91,6 @@ def result(row: SteeredRow, embed: Callable[[tuple[int, ...]], Float[Tensor, "to
     assert state is not None
     pieces = [state.pieces[layer] for layer in state.layers]
     layers = [torch.stack(parts).sum(0) if state.reduce else torch.cat(parts) for parts in pieces]
-    if state.attending:
-        places = [position - state.window[0] for position in state.attending]
-        layers = [one[place : place + 1] for one, place in zip(layers, places, strict=True)]
     read = torch.stack([one.to(layers[0].device) for one in layers]).cpu() if layers else torch.empty(0, 1, 0)
     if not bool(torch.isfinite(read).all()):
         raise NonfiniteActivations.found_in("the activations read", steered=not row.plan.empty)
@@ -101,7 +99,7 @@ def result(row: SteeredRow, embed: Callable[[tuple[int, ...]], Float[Tensor, "to
         raise NonfiniteActivations.found_in("the logits read", steered=not row.plan.empty)
     embeddings = None
     if state.wants_embeddings:
-        window = (state.attending[0], state.attending[0] + 1) if state.attending else state.window
+        window = state.window_at(min(state.layers, key=layer_of)) if state.layers else state.window
         embeddings = embed(tuple(row.ids))[slice(*window)]
         embeddings = embeddings.mean(0, keepdim=True) if state.reduce else embeddings
     return state.index, Capture(tuple(row.ids), read, logits, embeddings)

@@ -114,6 +114,15 @@ class _Readings(NamedTuple):
     owners: tuple[tuple[SteeredRow, str], ...]
 
 
+class _Window(NamedTuple):
+    """The positions of a text, from `begin` to before `end`, of which a layer keeps the mean."""
+
+    segment: Segment[SteeredRow]
+    capture: CaptureState
+    begin: int
+    end: int
+
+
 class _Means(NamedTuple):
     """All captures of one layer that keep one row: a mean over a window, gathered over the passes of the prompt."""
 
@@ -129,7 +138,7 @@ class ReadoutCollector:
     def __init__(self, segments: Sequence[Segment[SteeredRow]], tables: MonitorTables) -> None:
         self._device, self.monitors = tables.device, MonitorScores(segments, tables)
         readings: dict[int, list[tuple[int, SteeredRow, Reading]]] = {}
-        means: dict[int, list[Segment[SteeredRow]]] = {}
+        means: dict[int, list[_Window]] = {}
         self._whole: list[tuple[Segment[SteeredRow], CaptureState]] = []
         for segment in segments:
             capture = segment.row.capture
@@ -139,7 +148,7 @@ class ReadoutCollector:
                 self._whole.append((segment, capture))
             elif capture is not None:
                 for layer in capture.layers:
-                    means.setdefault(layer, []).append(segment)
+                    means.setdefault(layer, []).append(_Window(segment, capture, *capture.window_at(layer)))
         self._readings = {
             layer: _Readings(
                 uploaded([token for token, _, _ in members], tables.device_of(layer)),
@@ -148,23 +157,23 @@ class ReadoutCollector:
             )
             for layer, members in readings.items()
         }
-        # layers that the same segments want share one set of index tensors
-        built: dict[tuple[int, ...], _Means] = {}
+        # layers at which the same windows are read share one set of index tensors
+        built: dict[tuple[_Window, ...], _Means] = {}
         self._means = {}
         for layer, members in means.items():
-            key = tuple(map(id, members))
+            key = tuple(members)
             self._means[layer] = built[key] = built.get(key) or self._mean_of(members)
         whole = {layer for _, capture in self._whole for layer in capture.layers}
         self.layers = self.monitors.layers.union(self._readings, self._means, whole)
         self._values: list[tuple[_Readings, Tensor]] = []
 
-    def _mean_of(self, segments: list[Segment[SteeredRow]]) -> _Means:
-        owners = tuple(one.row.capture for one in segments if one.row.capture is not None)
-        windows = [segment.tokens_in(*one.window) for segment, one in zip(segments, owners, strict=True)]
-        counts = torch.tensor([len(window) for window in windows])
-        owner_of_token = uploaded(torch.repeat_interleave(torch.arange(len(owners)), counts), self._device)
-        shares = uploaded([1.0 / (one.window[1] - one.window[0]) for one in owners], self._device)
-        return _Means(index_of(windows, self._device), owner_of_token, shares[owner_of_token][:, None], owners)
+    def _mean_of(self, windows: list[_Window]) -> _Means:
+        tokens = [one.segment.tokens_in(one.begin, one.end) for one in windows]
+        counts = torch.tensor([len(part) for part in tokens])
+        owner_of_token = uploaded(torch.repeat_interleave(torch.arange(len(windows)), counts), self._device)
+        shares = uploaded([1.0 / (one.end - one.begin) for one in windows], self._device)
+        owners = tuple(one.capture for one in windows)
+        return _Means(index_of(tokens, self._device), owner_of_token, shares[owner_of_token][:, None], owners)
 
     def read(self, layer: int, residual: Residual) -> None:
         """residual: float32, as it leaves the layer."""

@@ -165,8 +165,8 @@ class CaptureState:
     window: half-open range of the positions that are read.
     first: position from which on logits are read.
     reduce: whether one mean row is kept, or every row.
-    phrase: positions of a phrase whose most attending token is the only one that is kept of the window.
-    attending: that token at each of these layers.
+    phrase: positions of a phrase whose most attending token in the window is the only one that is read.
+    attending: that token at each of these layers; empty until it is found.
     """
 
     index: int
@@ -180,6 +180,18 @@ class CaptureState:
     attending: tuple[int, ...] = ()
     pieces: dict[int, list[Tensor]] = field(default_factory=dict)
     logits: list[Tensor] = field(default_factory=list)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it is not known yet which tokens are read."""
+        return self.phrase is not None and not self.attending
+
+    def window_at(self, layer: int) -> tuple[int, int]:
+        """Returns the positions that are read at one of these layers."""
+        if not self.attending:
+            return self.window
+        place = self.attending[self.layers.index(layer)]
+        return place, place + 1
 
 
 @dataclass(slots=True, eq=False)

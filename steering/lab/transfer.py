@@ -20,6 +20,7 @@ from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
 from steering.pairs import PairSet, Split, Text, dataset_digest, groups_of
 from steering.schemas.extraction import EffectAnswer
+from steering.schemas.messages import position_as_json
 from steering.shapes import Direction, Float, Tensor
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection, check_name, random_directions
@@ -275,7 +276,7 @@ def _result(source: Side, target: Side, request: TransferRequest, carried: Affin
     fits = {target.layer: LayerFit(entry, layer_quality(transferred))}
     provenance = {
         "method": METHOD,
-        "position": request.position,
+        "position": position_as_json(request.position),
         "dataset": dataset_digest(request.pairs),
         "seed": request.seed,
         "model": target.info.name,

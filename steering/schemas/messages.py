@@ -54,6 +54,11 @@ class SpanPosition(Request):
     read: Literal["mean", "attending"] = "mean"
 
 
+def position_as_json(position: str | int | SpanPosition) -> str | int | dict[str, str]:
+    """Returns a position as it is kept: a span without its defaults."""
+    return position.model_dump(exclude_defaults=True) if isinstance(position, SpanPosition) else position
+
+
 ACTIVATION = BeforeValidator(_refuse_max)
 """Refuses the position `max` by name where an activation is read: a maximum of scores is none."""
 Position: TypeAlias = Annotated[Literal["last", "mean", "response_mean"] | Offset | SpanPosition, ACTIVATION]

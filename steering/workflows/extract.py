@@ -47,7 +47,7 @@ from steering.model.info import ModelInfo
 from steering.pairs import PairSet, Split, Text, dataset_digest, groups_of, split
 from steering.plan.resolve import given_layers
 from steering.registry import unknown_name
-from steering.schemas.messages import SpanPosition
+from steering.schemas.messages import position_as_json
 from steering.shapes import Float, Tensor
 from steering.spec import PhaseName
 from steering.threads import run_in_thread
@@ -480,7 +480,7 @@ def _provenance(engine: Engine, request: ExtractionRequest) -> dict[str, Any]:
     pairs, info, position = request.pairs, engine.info, request.position
     return {
         "method": request.method,
-        "position": position.model_dump(exclude_defaults=True) if isinstance(position, SpanPosition) else position,
+        "position": position_as_json(position),
         **({"phase": list(request.phase)} if request.phase else {}),
         "text_form": _text_form(engine, request),
         "seed": request.seed,

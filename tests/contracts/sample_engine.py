@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 import torch
 
 from steering.engine import api
-from steering.engine.capabilities import check_position
+from steering.engine.capabilities import reading_passes
 from steering.engine.options import EngineOptions
 from steering.engine.prompts import check_capture, check_context
 from steering.injection.rows import SteeringReport
@@ -65,7 +65,7 @@ class SampleEngine:
         self, prompts: Sequence[api.CapturePrompt], spec: api.CaptureSpec, *,
         progress: Callable[[int, int], None] | None = None, priority: int = 1,
     ) -> tuple[api.Capture, ...]:  # fmt: skip
-        check_position(self, spec.position)
+        reading_passes(self, spec.position)
         return tuple(self._read(one, self.tokenizer.encode(one.prompt), spec) for one in prompts)
 
     def _read(self, prompt: api.CapturePrompt, ids: tuple[int, ...], spec: api.CaptureSpec) -> api.Capture:

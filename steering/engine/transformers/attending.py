@@ -1,12 +1,11 @@
 """Which token of a text attends most to a phrase before it, layer by layer."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from steering.engine.transformers.attention import PagedAttention, Queries, Scores, visible, weights_of
-from steering.engine.transformers.request import Request
 from steering.injection.rows import CaptureState
 from steering.model.hook_points import layer_of
 from steering.model.hooks import ResidualHooks, StopForward
@@ -24,15 +23,8 @@ class AttentionReader:
     def __init__(self, model: Any, attention: PagedAttention, hooks: ResidualHooks, device: torch.device) -> None:
         self._model, self._attention, self._hooks, self._device = model, attention, hooks, device
 
-    def choose(self, requests: Sequence[Request]) -> Generator[None, None, int]:
-        """Fills in `attending` of every text. A piece of the work is the pass over one text. Returns how many there were."""
-        for request in requests:
-            assert request.capture is not None
-            self._choose(request.ids, request.capture)
-            yield
-        return len(requests)
-
-    def _choose(self, ids: Sequence[int], state: CaptureState) -> None:
+    def choose(self, ids: Sequence[int], state: CaptureState) -> None:
+        """Fills in `attending` of a text by a pass over it."""
         assert state.phrase is not None
         (begin, end), behind = state.phrase, state.window[0]
         wanted, found = {layer_of(point) for point in state.layers}, dict[int, int]()

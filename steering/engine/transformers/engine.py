@@ -22,7 +22,7 @@ from steering.engine.api import (
     SamplingParams,
     TokenEvent,
 )
-from steering.engine.capabilities import check_position
+from steering.engine.capabilities import reading_passes
 from steering.engine.grammars import Grammars
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import (
@@ -83,7 +83,7 @@ class TransformersEngine:
         self._runner = runner = ModelRunner(
             loaded.model, loaded.layout, device, self._limits, compile_request, edit_kernel=edit_kernel
         )
-        self.reads_attention = runner.attention_reader is not None
+        self.reads_attention = runner.executor.attention is not None
         pool = BlockPool(runner.blocks)
         self._index = PrefixIndex(pool, enabled=self._limits.share_prefixes, exact=runner.exact)
         logit_positions = max(LOGIT_BYTES // (4 * loaded.layout.vocab_size), 1)
@@ -164,16 +164,13 @@ class TransformersEngine:
     ) -> tuple[Capture, ...]:
         """See Engine.capture."""
         check_layers(spec, self.info.layer_count)
-        check_position(self, spec.position)
+        reading_passes(self, spec.position)
         for plan in {one.plan for one in prompts}:
             check_plan(plan)
         read: dict[int, Capture] = {}
         with closing(Stream(asyncio.get_running_loop())) as stream:
             begin = partial(self._begin_captures, prompts, spec, stream, priority)
             left = deque(await tokenizing([(one.prompt, one.plan) for one in prompts], begin))
-            attending = [one for one in left if one.capture is not None and one.capture.phrase is not None]
-            if self._runner.attention_reader is not None and attending:
-                await self._in_background(self._runner.attention_reader.choose(attending), int)
             self._loop.submit([left.popleft() for _ in range(min(FED * self._limits.max_background, len(left)))])
             while len(read) < len(prompts):
                 index, result = cast(tuple[int, Capture], await stream.get())

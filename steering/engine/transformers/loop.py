@@ -397,6 +397,7 @@ class EngineLoop:
         streams = sum(not request.prefilling for request in requests)
         prompt_tokens = sum(count for request, count in work if request.prefilling)
         calls = sum(count * request.prompt_calls for request, count in work if request.prefilling)
+        chosen_among = sum(request.positions_to_choose for request in requests)
         began = perf_counter()
         failure = None
         try:
@@ -420,7 +421,7 @@ class EngineLoop:
             for request in requests:
                 if request.capture is not None and not request.remaining:
                     self._for_one(request, self._finish_capture)
-        self._scheduler.budget.observe(prompt_tokens, streams, perf_counter() - began, calls=calls)
+        self._scheduler.budget.observe(prompt_tokens + chosen_among, streams, perf_counter() - began, calls=calls)
         self._delivery.after(requests)
 
     def _failed(self, requests: Sequence[Request], failure: SteeringError) -> None:

@@ -144,6 +144,11 @@ class Request(Outbox, Answer):
         return len(self.ids) - self.computed
 
     @property
+    def positions_to_choose(self) -> int:
+        """Positions of the pass of its own, before its first, that finds the tokens which attend to a phrase."""
+        return len(self.ids) if self.capture is not None and self.capture.chooses else 0
+
+    @property
     def most_positions(self) -> int:
         """How many of `remaining` one pass may compute. Where each generated token depends on what the one before it left: one."""
         if not follows_single_tokens(self.plan):

@@ -109,7 +109,7 @@ class ModelRunner:
             capture_graph = CudaGraphs(device)
         self.executor = _executor(parts, compiled, capture_graph)
         attention = self.executor.attention
-        self.attention_reader = None if attention is None else AttentionReader(model, attention, self._hooks, device)
+        self._attention_reader = None if attention is None else AttentionReader(model, attention, self._hooks, device)
         self._float32 = all(shape.dtype == torch.float32 for shape in shapes)
         set_threads = openmp_thread_setter() if limits.adaptive_threads and device.type == "cpu" else None
         most = 1 if set_threads is None else torch.get_num_threads()
@@ -142,6 +142,10 @@ class ModelRunner:
 
     def run(self, work: Sequence[tuple[Request, int]]) -> PassResult:
         """Computes the next `count` positions of each request; logits for those whose next token is chosen from them."""
+        for request, _ in work:
+            if self._attention_reader is not None and request.capture is not None and request.capture.chooses:
+                self.threads.settle()
+                self._attention_reader.choose(request.ids, request.capture)
         hooked = [] if self.executor.carries_hook_points else [pair for pair in work if pair[0].hooked]
         if hooked and len(hooked) < len(work):  # by themselves, so that the others keep their executor and its bits
             return _joined([self.run([pair for pair in work if not pair[0].hooked]), self.run(hooked)])

@@ -517,7 +517,7 @@ class Scheduler:
             # not before it is certain to be in the pass: if the pass fails, these blocks are never written, and it must fail too
             self._take_over(request, coming)
             work.append((request, amount))
-            left = {kind: rest - amount * cost for kind, rest in left.items()}
+            left = {kind: rest - amount * cost - request.positions_to_choose for kind, rest in left.items()}
             first, end = request.computed // BLOCK, (request.computed + amount) // BLOCK
             if self._same_pass and not request.plan.prompt_fingerprint:
                 computing.update(zip(keys[first:end], request.block_table[first:end], strict=False))

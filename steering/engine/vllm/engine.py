@@ -29,7 +29,7 @@ from steering.engine.api import (
     SamplingParams,
     TokenEvent,
 )
-from steering.engine.capabilities import check_position
+from steering.engine.capabilities import reading_passes
 from steering.engine.captures import begin, result
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import (
@@ -279,7 +279,7 @@ class VllmEngine:
     ) -> tuple[Capture, ...]:
         """See Engine.capture. Texts may be one token shorter than the context, since vLLM adds one."""
         check_layers(spec, self.info.layer_count)
-        check_position(self, spec.position)
+        reading_passes(self, spec.position)
         if not prompts:
             return ()
         for plan in {one.plan for one in prompts}:

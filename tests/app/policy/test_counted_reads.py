@@ -140,3 +140,18 @@ async def test_a_report_counts_the_pairs_of_other_concepts(server: Server) -> No
         for names in (["mood"], ["sentiment"])
     ]
     assert one - none == read > 0
+
+
+async def test_texts_in_which_the_attending_token_is_looked_for_count_twice(server: Server) -> None:
+    texts, attending = ["the road ahead", "a road away"], {"span": "road", "read": "attending"}
+    pairs = [{"positive": texts[0], "negative": texts[1]}]
+    for path, body in (
+        ("/v1/activations", {"texts": texts}),
+        ("/v1/latent-space", {"texts": texts}),
+        ("/v1/clusters", {"texts": texts}),
+        ("/v1/vectors/extract", {"name": "way", "pairs": pairs}),
+    ):
+        plain, twice = [
+            await counted(server, path, {**body, "position": position}) for position in ({"span": "road"}, attending)
+        ]
+        assert twice == 2 * plain

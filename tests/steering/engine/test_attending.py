@@ -1,14 +1,21 @@
 """The token that attends most to a phrase is the one that transformers' own attention weights name, and the texts where it cannot be
 found are refused."""
 
+import asyncio
+
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.engine.api import CapturePrompt, CaptureSpec, Prompt
+from steering.engine.api import CapturePrompt, CaptureSpec, FitTask, Prompt, TokenPair
+from steering.engine.captures import result
 from steering.engine.prompts import MAX_TEXT_TOKENS
+from steering.engine.transformers.loop import MAX_WAITING
 from steering.errors import InvalidRequest, LimitExceeded, UnsupportedParameter
+from steering.injection.readouts import MonitorTables, ReadoutCollector
+from steering.injection.rows import CaptureState, Segment, SteeredRow
 from steering.pairs import ChatMessage
+from steering.plan.types import UNSTEERED
 from steering.schemas.messages import SpanPosition
 from tests.engines import engine_over, family_engine
 from tests.families import FAMILIES, LLAMA_LIKE, build
@@ -100,3 +107,37 @@ async def test_a_model_that_computes_attention_by_itself_refuses(hf_byte_tokeniz
     async with family_engine("bloom", hf_byte_tokenizer) as engine:
         with pytest.raises(UnsupportedParameter, match="cannot read the attention of BloomForCausalLM"):
             await engine.capture([CapturePrompt("café cat")], CaptureSpec((1,), ATTENDING))
+
+
+async def test_many_calls_wait_their_turn_as_other_reads_do(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """More calls than there may be background tasks, while a direction is fitted."""
+    task = FitTask((TokenPair((1, 2, 3), (1, 2, 4), 2),) * 4, layer=1, amount=1.0, steps=100_000)
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        fitting = asyncio.ensure_future(engine.fit(task))
+        calls = [[CapturePrompt(f"{n} café cat")] for n in range(2 * MAX_WAITING)]
+        read = await asyncio.gather(*(engine.capture(one, CaptureSpec((1,), ATTENDING), priority=0) for one in calls))
+        assert not fitting.done()
+        fitting.cancel()
+    assert len({tuple(one.activations.flatten().tolist()) for (one,) in read}) == len(calls)
+
+
+def test_only_the_rows_that_are_chosen_are_kept() -> None:
+    """Of two passes over a text: layer 0 chose a token of the first, layer 2 one of the second."""
+    state = CaptureState(0, (0, 2), (2, 8), 0, reduce=True, phrase=(0, 2), attending=(3, 6))
+    row = SteeredRow(ids=list(range(8)), prompt_length=8, plan=UNSTEERED, capture=state)
+    residual = torch.randn(8, 4)
+    for first, end in ((0, 5), (5, 8)):
+        segments = [Segment(row, first, 0, end - first)]
+        collector = ReadoutCollector(segments, MonitorTables(torch.device("cpu")))
+        for layer in (0, 2):
+            collector.read(layer, residual[first:end] * (layer + 1))
+    assert {layer: [len(one) for one in pieces] for layer, pieces in state.pieces.items()} == {0: [1, 1], 2: [1, 1]}
+    found = result(row, lambda _ids: torch.empty(0, 4))[1].activations
+    assert torch.equal(found[:, 0], torch.stack([residual[3], residual[6] * 3]))
+
+
+async def test_logits_alone_need_no_token(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        (found,) = await engine.capture([CapturePrompt("café cat")], CaptureSpec((), ATTENDING, logits=True))
+    assert found.logits is not None
+    assert found.logits.shape[0] == len(found.token_ids)

@@ -25,6 +25,8 @@ from steering.lab.transfer import (
     transfer,
 )
 from steering.pairs import groups_of
+from steering.schemas.messages import SpanPosition
+from steering.store.blob import decode, encode
 from steering.workflows.texts import default_position
 from tests.engines import engine_over
 from tests.steering.lab.rotated import ANCHORS, PAIRS, planted
@@ -69,6 +71,15 @@ async def test_a_planted_map_loses_nothing(engines: tuple[TransformersEngine, Tr
     assert vector.provenance["from_layer"] == 1
     assert vector.layers[1].centred
     assert not found.warnings
+
+
+@pytest.mark.parametrize("span", [{"span": ":"}, {"span": ":", "read": "attending"}])
+async def test_a_vector_read_at_a_phrase_can_be_stored(
+    engines: tuple[TransformersEngine, TransformersEngine], span: dict[str, str]
+) -> None:
+    target, source = engines
+    found = await transfer(target, source, replace(REQUEST, position=SpanPosition.model_validate(span)))
+    assert decode(encode(found.vector)).provenance["position"] == span
 
 
 async def test_a_given_direction_is_carried_and_layers_are_chosen(
