@@ -227,6 +227,22 @@ def test_texts_to_be_read_take_no_more_of_a_pass_than_background_work_may() -> N
     world.finish()
 
 
+def test_a_text_whose_attending_token_is_looked_for_counts_twice_in_the_pass_that_looks_for_it() -> None:
+    world = World(4000, EngineLimits(idle_prefill_tokens=250))
+    world.scheduler.budget.observe(1000, 0, 0.001)
+    texts = [text(100, salt=str(n)) for n in range(3)]
+    for one in texts:
+        assert one.capture is not None
+        one.capture.phrase = (0, 1)
+    world.put(texts)
+    world.scheduler.admit()
+    assert [amount for _, amount in world.scheduler.schedule()] == [100, 50]
+    for one in texts:
+        assert one.capture is not None
+        one.capture.attending = (5,)
+    assert [amount for _, amount in world.scheduler.schedule()] == [100, 100, 50]
+
+
 @pytest.mark.parametrize("blocks", [30, 300])
 def test_what_was_closed_leaves_nothing_behind(blocks: int) -> None:
     world = World(blocks)
