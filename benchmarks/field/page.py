@@ -148,18 +148,21 @@ def methods_table(path: Path = RESULTS) -> str:
         return NONE
 
     def cell(one: Mapping[str, Any]) -> str:
-        return (
-            one["failed"] if "failed" in one else f"{_interval(one['shift'], one['interval'])} (layer {one['layer']})"
-        )
+        return "none" if "failed" in one else f"{_interval(one['shift'], one['interval'])} (layer {one['layer']})"
 
-    rows, ahead = [], []
+    rows, ahead, failed = [], [], list[str]()
     for method in (*DIRECTIONS, *MAPS):
         cells = [cell(one[method]) for one in found.values()]
         beyond = {
             name: one[method]["beyond_base"] for name, one in found.items() if "shift" in one[method] and method != BASE
         }
-        cells += ["; ".join(_estimate(one) for one in beyond.values())]
+        cells.append("; ".join(_estimate(beyond[name]) if name in beyond else "none" for name in found if beyond))
         rows.append((f"`{method}`", *cells))
+        failed += [
+            f"\n`{method}` gives nothing for {name}: {one[method]['failed'].partition(' (job ')[0]}.\n"
+            for name, one in found.items()
+            if "failed" in one[method]
+        ]
         more, less = (
             [name for name, one in beyond.items() if one["interval"] and side * one["interval"][side < 0] > 0.0]
             for side in (1, -1)
@@ -168,7 +171,7 @@ def methods_table(path: Path = RESULTS) -> str:
             ahead.append(f"`{method}` moves more in {len(more)} of {len(beyond)} and less in {len(less)}")
     columns = ("method", *found, "less the mean difference")
     text = "; ".join(ahead)
-    return table(columns, rows) + f"\nWith the whole interval of the difference, {text}.\n"
+    return table(columns, rows) + f"\nWith the whole interval of the difference, {text}.\n" + "".join(failed)
 
 
 def concepts_table() -> str:
