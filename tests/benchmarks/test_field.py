@@ -264,7 +264,7 @@ def test_a_method_is_compared_with_the_mean_difference_of_each_behaviour(tmp_pat
         beyond = {"mean": shift - 1.0, "interval": [low - 1.0, high - 1.0]}
         return {"shift": shift, "interval": [low, high], "layer": 14, "beyond_base": beyond}
 
-    base, rest = moved(1.0, 0.5, 1.5), {name: {"failed": "no map"} for name in (*DIRECTIONS, *MAPS)}
+    base, rest = moved(1.0, 0.5, 1.5), {name: {"failed": "no map (job job-1)"} for name in (*DIRECTIONS, *MAPS)}
     found = {
         "methods.refusal": {
             "result": rest | {"mean_difference": base, "pca": moved(2.0, 1.5, 2.5), "clas": moved(0.5, 0.2, 0.8)}
@@ -276,7 +276,9 @@ def test_a_method_is_compared_with_the_mean_difference_of_each_behaviour(tmp_pat
     path.write_text(json.dumps(found))
     shown = page.methods_table(path)
     assert "| method | refusal | sycophancy | less the mean difference |" in shown
-    assert "| `rfm` | no map | no map |  |" in shown
+    assert "| `rfm` | none | none |  |" in shown
+    assert "`rfm` gives nothing for refusal: no map.\n" in shown
+    assert shown.count("; none |") == 1, "clas, of sycophancy"
     assert "| +1.00 [+0.50, +1.50]; +0.20 [-0.20, +0.60] |" in shown
     assert "`pca` moves more in 1 of 2 and less in 0; " in shown
     assert "`clas` moves more in 0 of 1 and less in 1." in shown
